@@ -25,6 +25,8 @@ STORED_SEGMENT_BYTES = 4 << 20
 """Mean bytes of stored tokens in a file, and about as many as are in memory."""
 MAX_SEGMENTS = 64
 """Files of a store that is full, in the mean; a large store has larger ones."""
+PREDICTED_VIEWS = 2
+"""Views that the adapted branch predicts from, where the frozen one reads as many."""
 
 
 def build_latent_ridge_lora(
@@ -40,7 +42,8 @@ def build_retrained_branch(
 ) -> RetrainedBranch:
     """Return a branch that knows nothing."""
     first, blocks = adapted_blocks_of(ridge, lora, context)
-    views = min(latents.views, ridge.tta_views)
+    predicted = min(PREDICTED_VIEWS, ridge.tta_views)
+    views = min(latents.views, predicted)
     store, rows = build_store(latents, first, context, views=views)
     training = LatentTraining(
         backbone=context.backbone,
@@ -59,6 +62,7 @@ def build_retrained_branch(
         store,
         LatentSchedule(latents.first_samples, rows),
         blocks=blocks,
+        predicted_views=predicted,
         share=latents.share,
         seed=context.seed,
     )

@@ -31,21 +31,26 @@ class LatentReading:
 
     Attributes:
         features: float32 [B, D], of the frozen blocks.
-        tokens: [B, V N, d], of the branch's V views where it begins; None without a branch.
-        adapted: float32 [B, E], None before adapters were trained.
-        version: of the branch whose features `adapted` are.
+        tokens: [B, P N, d], of the branch's P views where it begins; None without a branch.
+        of_views: float32 [B, P, E], adapted features by view; None before adapters were trained.
+        version: of the branch whose features `of_views` are.
     """
 
     features: Tensor
     tokens: Tensor | None = None
-    adapted: Tensor | None = None
+    of_views: Tensor | None = None
     version: int = 0
+
+    @property
+    def adapted(self) -> Tensor | None:
+        """The adapted features that predictions are of, float32 [B, E]."""
+        return None if self.of_views is None else self.of_views.mean(1)
 
     def __getitem__(self, rows: Sequence[int]) -> LatentReading:
         """Return those of some rows."""
         tokens = None if self.tokens is None else self.tokens[rows]
-        adapted = None if self.adapted is None else self.adapted[rows]
-        return LatentReading(self.features[rows], tokens, adapted, self.version)
+        of_views = None if self.of_views is None else self.of_views[rows]
+        return LatentReading(self.features[rows], tokens, of_views, self.version)
 
 
 class LatentRidgeLoRALearner(BlendedLearner[RetrainedBranch]):
@@ -57,24 +62,24 @@ class LatentRidgeLoRALearner(BlendedLearner[RetrainedBranch]):
         if self.adapted is None or not isinstance(reader, block_features.PrefixReader):
             return LatentReading(self.exact.features(samples))
         features, views = reader.read(samples, self.adapted.training.first_block)
-        tokens = torch.cat(views[: self.adapted.training.views], dim=1)
+        tokens = torch.cat(views[: self.adapted.predicted_views], dim=1)
         return self.refresh_features(LatentReading(features, tokens, version=-1))
 
     def refresh_features(self, reading: LatentReading) -> LatentReading:
         """Return a reading with the adapted features of the adapters as they are now."""
         if self.adapted is None or reading.tokens is None or reading.version == self.adapted.version:
             return reading
-        adapted = self.adapted.features(reading.tokens) if self.adapted.trained else None
-        return replace(reading, adapted=adapted, version=self.adapted.version)
+        of_views = self.adapted.features(reading.tokens) if self.adapted.trained else None
+        return replace(reading, of_views=of_views, version=self.adapted.version)
 
     def read_together(self, samples: Sequence[Sample]) -> LatentReading:
         """Read on all ranks, each its share of the samples; every rank gets all rows."""
         mine, group = self.read(self.exact.group.local_samples(samples)), self.exact.group
-        tokens, adapted = (
+        tokens, of_views = (
             None if part is None else group.all_gather_rows(part, samples)
-            for part in (mine.tokens, mine.adapted)
+            for part in (mine.tokens, mine.of_views)
         )
-        return LatentReading(group.all_gather_rows(mine.features, samples), tokens, adapted, mine.version)
+        return LatentReading(group.all_gather_rows(mine.features, samples), tokens, of_views, mine.version)
 
     def learn_from(self, batch: Batch, reading: LatentReading) -> StepResult:
         """Learn the batch from features that were read of its samples."""
@@ -84,7 +89,7 @@ class LatentRidgeLoRALearner(BlendedLearner[RetrainedBranch]):
         )
         features = reading.features
         to_learn = self.exact.to_learn(batch.samples, features) if step.rows else features
-        seen = [part for part in (to_learn, reading.tokens, reading.adapted) if part is not None]
+        seen = [part for part in (to_learn, reading.tokens, reading.of_views) if part is not None]
         if not step.rows or not predictions.all_finite(*seen):
             return step.refused()
         learned = step.learned(features)
@@ -132,12 +137,12 @@ class LatentRidgeLoRALearner(BlendedLearner[RetrainedBranch]):
         tokens, samples, offsets = reading.tokens, step.batch.labelled, step.batch.labelled_offsets
         self.adapted.grow(self.exact.index)
         self.adapted.advance(step.batch.offset)
-        adapted = self.refresh_features(reading).adapted
+        of_views = self.refresh_features(reading).of_views
         chosen = self.adapted.chosen([sample.id for sample in samples])
         rows = [step.rows[each] for each in chosen]
         self.adapted.add(
             tokens[rows],
-            None if adapted is None else adapted[rows],
+            None if of_views is None else of_views[rows],
             [str(samples[each].label) for each in chosen],
             [offsets[each] for each in chosen],
             [samples[each].id for each in chosen],

@@ -15,9 +15,12 @@ from torch.nn import functional as F
 from streamcl.distributed.process_group import SINGLE_PROCESS
 from streamcl.heads.linear import LinearHead
 from streamcl.learners.adapter_model import apply_gradients, finite_gradients
+from streamcl.learners.block_features import concat_block_tokens, map_chunks
 from streamcl.nn.adapted_blocks import Adapters
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from streamcl.memory.latent_store import LatentGroup
     from streamcl.nn.backbone import Backbone
     from streamcl.nn.device import Compute
@@ -41,7 +44,7 @@ class LatentTraining:
         rank: of each adapter.
         learning_rate: Adam's largest step size.
         passes: over the samples; less than 1 takes a share of them.
-        views: of an image, whose tokens are stored side by side; the first is trained on.
+        views: of an image, whose tokens are stored one view after another; the first is trained on.
     """
 
     backbone: Backbone
@@ -85,6 +88,21 @@ class LatentTraining:
         adapters.consolidate(generator)
         adapters.bypass_lora()
         return adapters
+
+    def read(self, adapters: Adapters, blocks: Sequence[int], tokens: Tensor) -> Tensor:
+        """Return float32 [B, F], what some blocks with adapters give, always the same for the same tokens.
+
+        Args:
+            adapters: of the blocks from `first_block` on.
+            blocks: numbers of those that are read.
+            tokens: [B, N, d], of one view at `first_block`.
+        """
+
+        def run(chunk: Tensor) -> Tensor:
+            with torch.no_grad(), self.compute.autocast():
+                return concat_block_tokens(self.backbone, adapters.run(chunk), blocks, self.first_block)
+
+        return map_chunks(run, tokens, self.compute)
 
     def seconds(self, samples: LatentGroup | None) -> float:
         """Return how long `train` would take, by the time of two steps on a few samples."""

@@ -7,16 +7,15 @@ The store is that of latent replay (arXiv 1912.01100), with places in it that de
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 
 from streamcl.learners.blending import BlendedBranch
-from streamcl.learners.block_features import concat_block_tokens, map_chunks
 from streamcl.learners.class_index import ClassIndex
 from streamcl.protocols import Rollback, State, savepoint_of
 
@@ -47,6 +46,7 @@ class RetrainedBranch(BlendedBranch):
         new_head: returns a head that knows nothing.
         store: of the samples' tokens, empty.
         schedule: of training and of shares.
+        predicted_views: views of an image that predictions are of; the first `training.views` are stored.
         share: largest weight of this branch's score of a class in the blend.
         blocks: whose outputs are the head's features; those before the first adapted one are left out.
         seed: of adapters.
@@ -60,10 +60,11 @@ class RetrainedBranch(BlendedBranch):
         schedule: LatentSchedule,
         *,
         blocks: Sequence[int],
+        predicted_views: int = 1,
         share: float = 1 / 3,
         seed: int = 0,
     ) -> None:
-        self._share = share
+        self.predicted_views, self._share = predicted_views, share
         self.training, self.store, self.schedule = training, store, schedule
         self.blocks = tuple(block for block in sorted(blocks) if block >= training.first_block)
         self._new_head, self._seed = new_head, seed
@@ -99,23 +100,27 @@ class RetrainedBranch(BlendedBranch):
         return self._adapters
 
     def features(self, tokens: Tensor) -> Tensor:
-        """Return float32 [B, F] of tokens [B, V N, d] of V views, as these would come out of the store."""
+        """Return float32 [B, P, F] of tokens [B, P N, d] of P views, as these would come out of the store.
+
+        Predictions are of the mean over all views, and the head learns that over the views which are stored.
+        """
         self.update()
         stored = torch.from_numpy(self.store.round_trip(tokens.float().cpu().numpy()))
-        return self._features(stored.to(tokens.device))
+        return self._features(stored.to(tokens.device), self.predicted_views)
 
     @property
     def shares(self) -> Tensor:
         """The branch's weight on each class of the head, float64 [C].
 
-        It is `share` for a class if all of its samples are stored, else as much of it as of them.
+        It is `share` for a class if all of its samples are stored, else less by the root of the part that is,
+        as the error of what is learned of them grows.
         """
         stored = Counter[str]()
         for group in self.store.groups:
             stored.update(group.labels)
         counts = self._head.statistics.counts
         rows = counts.new_tensor([stored[name] for name in self._index.names])
-        return self._share * rows.double() / counts.clamp(min=1)
+        return self._share * (rows.double() / counts.clamp(min=1)).sqrt()
 
     def chosen(self, names: Sequence[str]) -> list[int]:
         """Return the positions, among the ids of samples, of those that are to be stored now."""
@@ -133,8 +138,8 @@ class RetrainedBranch(BlendedBranch):
         """Store samples that were chosen, and add them to the head once adapters have been trained.
 
         Args:
-            tokens: [n, V N, d].
-            features: what `features` gives for them, [n, F]; None before any training.
+            tokens: [n, P N, d].
+            features: what `features` gives for them, [n, P, F]; None before any training.
             labels: n class names, all of them classes of the index.
             offsets: n places in the stream.
             names: n ids.
@@ -142,7 +147,7 @@ class RetrainedBranch(BlendedBranch):
         if not labels:
             return
         group = self.store.add(
-            tokens.float().cpu().numpy(),
+            tokens[:, : tokens.shape[1] // self.predicted_views * self.training.views].float().cpu().numpy(),
             labels,
             offsets,
             [self.store.place(name) for name in names],
@@ -150,7 +155,7 @@ class RetrainedBranch(BlendedBranch):
             weight=self.schedule.weight(self._due),
         )
         if features is not None:
-            self._add_to_head(group, features)
+            self._add_to_head(group, features[:, : self.training.views])
 
     def grow(self, index: ClassIndex) -> None:
         """Have the columns of an index, which includes all classes known."""
@@ -192,7 +197,7 @@ class RetrainedBranch(BlendedBranch):
         if not touched or not self._trainings:
             return 0.0
         some, began = next(touched[0].chunks(FILLING_ROWS)), time.perf_counter()
-        self._features(self._restored(some))
+        self._features(self._restored(some), self.training.views)
         filling = (time.perf_counter() - began) * len(self.store) / len(some)
         trained = any(group.trainings < self._trainings for group in touched)
         return filling + (self.training.seconds(self._trained_on) if trained else 0.0)
@@ -237,12 +242,10 @@ class RetrainedBranch(BlendedBranch):
             "trainings": self._trainings,
             "trained_at": self._trained_at,
             "due": self._due,
-            "views": self.training.views,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Become the branch that returned `state`, with as many views as it has."""
-        self.training = replace(self.training, views=int(state.get("views", 1)))  # one, before there were two
+        """Become the branch that returned `state`."""
         self.store.load_state_dict(state["store"])
         self._index = ClassIndex(state["classes"])
         self._trainings, self._trained_at = int(state["trainings"]), int(state["trained_at"])
@@ -277,7 +280,7 @@ class RetrainedBranch(BlendedBranch):
         for group in self.store.groups:
             is_old = group.trainings < self._trainings
             for part in group.chunks(FILLING_ROWS) if is_old else [group]:
-                self._add_to_head(part, self._features(self._restored(part)))
+                self._add_to_head(part, self._features(self._restored(part), self.training.views))
         if any(self._head.counts):
             self._head.exact_weights()
 
@@ -287,14 +290,9 @@ class RetrainedBranch(BlendedBranch):
 
     def _add_to_head(self, group: LatentGroup, features: Tensor) -> None:
         targets = self._index.columns(group.labels, features.device)
-        self._head.update(features, targets, group.weight)
+        self._head.update(features.mean(1), targets, group.weight)
 
-    def _features(self, tokens: Tensor) -> Tensor:
-        return map_chunks(self._run, tokens, self.training.compute)
-
-    def _run(self, tokens: Tensor) -> Tensor:
-        training, views = self.training, tokens.chunk(self.training.views, dim=1)
-        with torch.no_grad(), training.compute.autocast():
-            outputs = self._adapters.run(torch.cat(views))  # [V B, N, d] of each block
-            read = concat_block_tokens(training.backbone, outputs, self.blocks, training.first_block)
-        return read.view(len(views), len(tokens), -1).mean(0)
+    def _features(self, tokens: Tensor, views: int) -> Tensor:
+        """Return float32 [B, V, F] of tokens [B, V N, d]; each view by itself, so in one shape always."""
+        read = functools.partial(self.training.read, self._adapters, self.blocks)
+        return torch.stack([read(view) for view in tokens.chunk(views, dim=1)], dim=1)

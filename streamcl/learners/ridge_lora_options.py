@@ -26,9 +26,9 @@ class LatentOptions(StoredTokensOptions):
     """
 
     views: Literal[1, 2] = Field(
-        2,
-        description="Views of an image whose tokens are stored, and that adapted features are the mean over; "
-        "at most the frozen branch's. One takes half of the bytes, and half of the adapted blocks' work.",
+        1,
+        description="Views of an image whose tokens are stored, for the adapted branch's head to learn; at "
+        "most the frozen branch's. Two take twice the bytes. Predictions are of two views in any case.",
     )
     first_samples: int = Field(
         1000,

@@ -1,5 +1,7 @@
 """Adapters trained from stored latents: when they are, on whom, and what a failure leaves."""
 
+from collections import Counter
+
 import pytest
 import torch
 from pictures import TINY_VIT, make_batch
@@ -59,36 +61,56 @@ def test_where_not_all_are_stored_each_stands_for_others(make):
     assert sum(learner.adapted.head.counts) == sum(group.weight * len(group) for group in groups)
 
 
-def test_adapted_features_are_the_mean_over_the_views_that_are_stored(make):
-    learner = make(views=2)
+def test_the_weight_of_a_class_falls_with_the_root_of_its_stored_part(make):
+    learner = make(first=8, rows=30)
+    teach(learner, batches=20)
+    branch = learner.adapted
+    stored = Counter(label for group in branch.store.groups for label in group.labels)
+    counts = branch.head.statistics.counts.tolist()
+    parts = [stored[name] / count for name, count in zip(learner.classes, counts, strict=True)]
+    assert min(parts) < 0.8
+    assert branch.shares.tolist() == pytest.approx([part**0.5 / 3 for part in parts])
+
+
+@pytest.mark.parametrize("stored", [1, 2])
+def test_predictions_are_of_the_mean_over_two_views_and_the_head_learns_those_that_are_stored(make, stored):
+    learner = make(views=stored, rows=400)
     teach(learner, batches=6)
     branch, samples = learner.adapted, make_batch(900, [*LABELS]).samples
     _, views = learner.exact.reader.read(samples, 1)
-    found = learner.read(samples)
-    assert found.tokens.shape[1] == 2 * views[0].shape[1] == branch.store.groups[0].tokens.restored().shape[1]
-    alone = [branch.features(torch.cat([view, view], dim=1)) for view in views]
+    alone = [branch.features(torch.cat([view, view], dim=1))[:, 0] for view in views]
     assert not torch.equal(*alone)
-    assert torch.allclose(found.adapted, (alone[0] + alone[1]) / 2, atol=1e-5)
+    assert torch.equal(learner.read(samples).adapted, torch.stack(alone).mean(0))
+    before = branch.head.statistics.Q.clone()
+    assert learner.learn(make_batch(48, [*LABELS])).learned
+    new = branch.store.groups[-1].tokens.restored()
+    assert new.shape[1] == stored * views[0].shape[1]
+    _, learned = learner.exact.reader.read(make_batch(48, [*LABELS]).samples, 1)
+    rows = branch.features(torch.cat(learned, dim=1))[:, :stored].mean(1)
+    added = (branch.head.statistics.Q - before).sum(1)
+    assert torch.allclose(added, rows.double().sum(0), rtol=1e-4)
 
 
-def test_a_run_that_stored_one_view_goes_on_with_one(make):
-    old, new = make(views=1), make(views=2)
-    teach(old, batches=6)
-    state = old.state_dict()
-    del state["adapted"]["views"]  # as it was before there could be two
-    new.load_state_dict(state)
-    for each in (old, new):
-        teach(each, batches=8, start=48)
-    assert state_hash(new.state_dict()) == state_hash(old.state_dict())
+@pytest.mark.parametrize("views", [1, 2])
+def test_a_head_that_is_filled_anew_has_the_bits_of_one_that_learned_on_the_way(make, views):
+    learner, twin = make(views=views, rows=400), make(views=views, rows=400)
+    for each in (learner, twin):
+        teach(each, batches=5)  # 40 samples, trained at 24
+    teach(learner, batches=1, start=40)
+    assert learner.adapted.remove(range(40, 48)) == 8
+    assert state_hash(learner.adapted.state_dict()) == state_hash(twin.adapted.state_dict())
 
 
-@pytest.mark.parametrize(("tta_views", "stored"), [(1, 1), (2, 2), (4, 2)])
-def test_no_more_views_are_stored_than_the_frozen_branch_reads(tta_views, stored):
+@pytest.mark.parametrize(
+    ("tta_views", "asked", "stored"), [(1, 1, 1), (1, 2, 1), (2, 1, 1), (2, 2, 2), (4, 2, 2)]
+)
+def test_no_more_views_are_stored_than_the_frozen_branch_reads(tta_views, asked, stored):
     backbone = build_backbone("vit_tiny_patch16_224", weights="none", image_size=16, args=TINY_VIT)
     context = LearnerContext(backbone, resolve_compute("cpu", "32-true"))
     options = {"ridge": {"blocks": [1, 2], "tta_views": tta_views}, "lora": {"first_block": 1}}
-    learner = RIDGE_LORA(context, **options, latents={"budget": "1MB"})
-    assert learner.adapted.training.views == stored
+    branch = RIDGE_LORA(context, **options, latents={"budget": "1MB", "views": asked}).adapted
+    assert branch.training.views == stored
+    assert branch.predicted_views == min(tta_views, 2)
 
 
 @pytest.mark.parametrize("part", [0.2, 0.7, 1.0])

@@ -63,7 +63,7 @@ def hybrid(backbone, compute, *, adapt=20, blocks=(0, 1, 2)):
     )
 
 
-def latent(backbone, compute, *, first=24, rows=60, blocks=(0, 1, 2), dtype="int4", seed=0, views=2):
+def latent(backbone, compute, *, first=24, rows=60, blocks=(0, 1, 2), dtype="int4", seed=0, views=1):
     """The hybrid with a store of latents for `rows` samples."""
     exact = RidgeLearner(backbone, compute, RidgeHead(3 * 64, variance_ridge=3.0), blocks=blocks, tta_views=2)
     training = LatentTraining(
@@ -77,6 +77,7 @@ def latent(backbone, compute, *, first=24, rows=60, blocks=(0, 1, 2), dtype="int
             LatentStore(dtype, key=b"key"),
             LatentSchedule(first, rows),
             blocks=blocks,
+            predicted_views=2,
             seed=seed,
         )
 
