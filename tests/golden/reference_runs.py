@@ -77,6 +77,18 @@ LEARNERS: dict[str, dict[str, Any]] = {
     "ridge": {"name": "ridge", "blocks": [1, 2]},
     "ridge_plain": {"name": "ridge", "blocks": [1], "tta_views": 2, "variance_ridge": None, "projection": 64},
     "hybrid": {"name": "ridge_lora", "ridge": {"blocks": [1, 2]}, "lora": _BRANCH},
+    "latents": {
+        "name": "ridge_lora",
+        "ridge": {"blocks": [1, 2]},
+        "lora": {"first_block": 1},
+        "latents": {"budget": "256kB", "first_samples": 32, "learning_rate": 1e-2},
+    },
+    "latents_thinned": {  # two views, and room for a half and then a quarter of the samples
+        "name": "ridge_lora",
+        "ridge": {"blocks": [1, 2]},
+        "lora": {"first_block": 1},
+        "latents": {"budget": "48kB", "views": 2, "first_samples": 32, "passes": 2, "share": 0.5},
+    },
     "mixed": {
         "name": "mixed_privacy",
         "ridge": {"blocks": [1, 2]},
@@ -596,7 +608,7 @@ def add_all() -> None:
     add("shift/relative-online_lora", plain, "online_lora", detector="relative", records=224, examine=False)
     add("shift/river-frozen_linear", plain, "frozen_linear", detector="river", records=224, examine=False)
 
-    for learner in ("ridge", "slda", "cohorts", "mixed", "online_lora", "der_pp", "ewc_pp"):
+    for learner in ("ridge", "slda", "latents", "cohorts", "mixed", "online_lora", "der_pp", "ewc_pp"):
         add(f"stopped/{learner}", stopped, learner)
     add("stopped/hybrid-relative", stopped, "hybrid", detector="relative", at=100)
     add("killed/hybrid", killed, "hybrid")
@@ -654,6 +666,8 @@ def _add_trained() -> None:
 
 
 def _add_others() -> None:
+    for learner in ("latents", "latents_thinned"):
+        add(f"forget/{learner}", plain, learner, forget=[scheduled(64, USER), scheduled(136, DAY_CLASS)])
     add("forget/hybrid-dropped-adapter", plain, "hybrid", forget=[scheduled(64, USER)])
     late = {"offsets": [96, 112]}
     add("forget/hybrid-late", plain, "hybrid", forget=[scheduled(120, late)])

@@ -16,6 +16,7 @@ QUICK = {
     "forget/ridge-asked",
     "forget/hybrid-kept-class",
     "forget/gs-lora-class",
+    "forget/latents",
 }
 
 
