@@ -32,25 +32,23 @@ class LatentReading:
     Attributes:
         features: float32 [B, D], of the frozen blocks.
         tokens: [B, P N, d], of the branch's P views where it begins; None without a branch.
-        of_views: float32 [B, P, E], adapted features by view; None before adapters were trained.
-        version: of the branch whose features `of_views` are.
+        adapted: float32 [B, E], for predictions; None before adapters were trained.
+        to_teach: float32 [B, E], for the branch's head to learn; None with `adapted`.
+        version: of the branch whose features these are.
     """
 
     features: Tensor
     tokens: Tensor | None = None
-    of_views: Tensor | None = None
+    adapted: Tensor | None = None
+    to_teach: Tensor | None = None
     version: int = 0
-
-    @property
-    def adapted(self) -> Tensor | None:
-        """The adapted features that predictions are of, float32 [B, E]."""
-        return None if self.of_views is None else self.of_views.mean(1)
 
     def __getitem__(self, rows: Sequence[int]) -> LatentReading:
         """Return those of some rows."""
-        tokens = None if self.tokens is None else self.tokens[rows]
-        of_views = None if self.of_views is None else self.of_views[rows]
-        return LatentReading(self.features[rows], tokens, of_views, self.version)
+        tokens, adapted, to_teach = (
+            None if part is None else part[rows] for part in (self.tokens, self.adapted, self.to_teach)
+        )
+        return LatentReading(self.features[rows], tokens, adapted, to_teach, self.version)
 
 
 class LatentRidgeLoRALearner(BlendedLearner[RetrainedBranch]):
@@ -69,17 +67,18 @@ class LatentRidgeLoRALearner(BlendedLearner[RetrainedBranch]):
         """Return a reading with the adapted features of the adapters as they are now."""
         if self.adapted is None or reading.tokens is None or reading.version == self.adapted.version:
             return reading
-        of_views = self.adapted.features(reading.tokens) if self.adapted.trained else None
-        return replace(reading, of_views=of_views, version=self.adapted.version)
+        to_teach, adapted = self.adapted.features(reading.tokens) if self.adapted.trained else (None, None)
+        return replace(reading, adapted=adapted, to_teach=to_teach, version=self.adapted.version)
 
     def read_together(self, samples: Sequence[Sample]) -> LatentReading:
         """Read on all ranks, each its share of the samples; every rank gets all rows."""
         mine, group = self.read(self.exact.group.local_samples(samples)), self.exact.group
-        tokens, of_views = (
+        tokens, adapted, to_teach = (
             None if part is None else group.all_gather_rows(part, samples)
-            for part in (mine.tokens, mine.of_views)
+            for part in (mine.tokens, mine.adapted, mine.to_teach)
         )
-        return LatentReading(group.all_gather_rows(mine.features, samples), tokens, of_views, mine.version)
+        features = group.all_gather_rows(mine.features, samples)
+        return LatentReading(features, tokens, adapted, to_teach, mine.version)
 
     def learn_from(self, batch: Batch, reading: LatentReading) -> StepResult:
         """Learn the batch from features that were read of its samples."""
@@ -89,7 +88,8 @@ class LatentRidgeLoRALearner(BlendedLearner[RetrainedBranch]):
         )
         features = reading.features
         to_learn = self.exact.to_learn(batch.samples, features) if step.rows else features
-        seen = [part for part in (to_learn, reading.tokens, reading.of_views) if part is not None]
+        read = (to_learn, reading.tokens, reading.adapted, reading.to_teach)
+        seen = [part for part in read if part is not None]
         if not step.rows or not predictions.all_finite(*seen):
             return step.refused()
         learned = step.learned(features)
@@ -137,12 +137,12 @@ class LatentRidgeLoRALearner(BlendedLearner[RetrainedBranch]):
         tokens, samples, offsets = reading.tokens, step.batch.labelled, step.batch.labelled_offsets
         self.adapted.grow(self.exact.index)
         self.adapted.advance(step.batch.offset)
-        of_views = self.refresh_features(reading).of_views
+        to_teach = self.refresh_features(reading).to_teach
         chosen = self.adapted.chosen([sample.id for sample in samples])
         rows = [step.rows[each] for each in chosen]
         self.adapted.add(
             tokens[rows],
-            None if of_views is None else of_views[rows],
+            None if to_teach is None else to_teach[rows],
             [str(samples[each].label) for each in chosen],
             [offsets[each] for each in chosen],
             [samples[each].id for each in chosen],

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 FILLING_ROWS = 64
 """Stored samples that are added to the head at once, where they did not come in one batch."""
+UNSTORED_WEIGHT = 0.5
+"""Of a view that is predicted from but not stored, beside one that is, as the head has not learned it."""
 END_GROWTH = 1.25
 """How much longer than at its last training a stream must be for another one at its end."""
 Outdated: TypeAlias = Literal["nothing", "head", "adapters"]
@@ -99,14 +101,13 @@ class RetrainedBranch(BlendedBranch):
         self.update()
         return self._adapters
 
-    def features(self, tokens: Tensor) -> Tensor:
-        """Return float32 [B, P, F] of tokens [B, P N, d] of P views, as these would come out of the store.
-
-        Predictions are of the mean over all views, and the head learns that over the views which are stored.
-        """
+    def features(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the head learns and what it predicts from, [B, F] each, of tokens [B, P N, d]."""
         self.update()
-        stored = torch.from_numpy(self.store.round_trip(tokens.float().cpu().numpy()))
-        return self._features(stored.to(tokens.device), self.predicted_views)
+        stored = torch.from_numpy(self.store.round_trip(tokens.float().cpu().numpy())).to(tokens.device)
+        of_views, views = self._features(stored, self.predicted_views), self.training.views
+        weights = of_views.new_tensor([1.0] * views + [UNSTORED_WEIGHT] * (self.predicted_views - views))
+        return of_views[:, :views].mean(1), torch.einsum("bvf,v->bf", of_views, weights / weights.sum())
 
     @property
     def shares(self) -> Tensor:
@@ -139,7 +140,7 @@ class RetrainedBranch(BlendedBranch):
 
         Args:
             tokens: [n, P N, d].
-            features: what `features` gives for them, [n, P, F]; None before any training.
+            features: what `features` gives for them to learn, [n, F]; None before any training.
             labels: n class names, all of them classes of the index.
             offsets: n places in the stream.
             names: n ids.
@@ -155,7 +156,7 @@ class RetrainedBranch(BlendedBranch):
             weight=self.schedule.weight(self._due),
         )
         if features is not None:
-            self._add_to_head(group, features[:, : self.training.views])
+            self._add_to_head(group, features)
 
     def grow(self, index: ClassIndex) -> None:
         """Have the columns of an index, which includes all classes known."""
@@ -280,7 +281,8 @@ class RetrainedBranch(BlendedBranch):
         for group in self.store.groups:
             is_old = group.trainings < self._trainings
             for part in group.chunks(FILLING_ROWS) if is_old else [group]:
-                self._add_to_head(part, self._features(self._restored(part), self.training.views))
+                features = self._features(self._restored(part), self.training.views)
+                self._add_to_head(part, features.mean(1))
         if any(self._head.counts):
             self._head.exact_weights()
 
@@ -290,7 +292,7 @@ class RetrainedBranch(BlendedBranch):
 
     def _add_to_head(self, group: LatentGroup, features: Tensor) -> None:
         targets = self._index.columns(group.labels, features.device)
-        self._head.update(features.mean(1), targets, group.weight)
+        self._head.update(features, targets, group.weight)
 
     def _features(self, tokens: Tensor, views: int) -> Tensor:
         """Return float32 [B, V, F] of tokens [B, V N, d]; each view by itself, so in one shape always."""
