@@ -20,7 +20,12 @@ from streamcl.factory.source import build_source
 from streamcl.heads.ridge import RidgeHead
 from streamcl.learners.adapter_model import AdapterModel
 from streamcl.learners.baselines.finetune import FinetuneLearner, NaiveLoRAOptions, build_model
-from streamcl.learners.block_features import concat_block_tokens, concat_width, evenly_spaced_blocks
+from streamcl.learners.block_features import (
+    concat_block_tokens,
+    concat_width,
+    evenly_spaced_blocks,
+    tta_views,
+)
 from streamcl.learners.factory import LearnerContext
 from streamcl.learners.ridge import RidgeLearner
 from streamcl.protocols import Learner
@@ -29,19 +34,20 @@ from streamcl.storage.rng_state import seed_generators
 
 
 class AdaptedReader:
-    """Reads concatenated tokens of adapted blocks, whose adapters must not change any more."""
+    """Reads concatenated tokens of adapted blocks, averaged over views; adapters must not change any more."""
 
-    def __init__(self, model: AdapterModel, blocks: Sequence[int]) -> None:
-        self._model = model
-        self._blocks = tuple(sorted(blocks))
+    def __init__(self, model: AdapterModel, blocks: Sequence[int], views: int = 1) -> None:
+        self._model, self._blocks, self._views = model, tuple(sorted(blocks)), views
 
     def __call__(self, samples: Sequence[Sample]) -> Tensor:
         """Return features, float32 [B, F], of B samples."""
         backbone, adapters = self._model.backbone, self._model.adapters
         assert adapters is not None
         with torch.no_grad(), self._model.compute.autocast():
-            tokens = backbone.stem(backbone.prepare([sample.image for sample in samples]))
-            return concat_block_tokens(backbone, adapters.run(tokens), self._blocks)
+            views = tta_views(backbone.prepare([sample.image for sample in samples]), self._views)
+            outputs = adapters.run(backbone.stem(torch.cat(views)))
+            features = concat_block_tokens(backbone, outputs, self._blocks)  # [V * B, F]
+            return features.view(len(views), len(samples), -1).mean(0)
 
 
 def joint_summary(
@@ -107,7 +113,7 @@ def refit(model: AdapterModel, samples: Sequence[Sample], joint: JointOptions, b
         device=model.backbone.device,
     )
     learner = RidgeLearner(model.backbone, model.compute, head, blocks=blocks)
-    learner.reader = AdaptedReader(model, blocks)
+    learner.reader = AdaptedReader(model, blocks, joint.tta_views)
     for number, chunk in enumerate(_chunks(samples, batch_size)):
         learner.learn(Batch(number * batch_size, tuple(chunk)))
     head.exact_weights()

@@ -14,7 +14,7 @@ from pydantic import Field, StringConstraints
 
 from streamcl.config.load import config_from_dict
 from streamcl.config.messages import checked_options
-from streamcl.config.options.base import Args, BlockIndex, Options
+from streamcl.config.options.base import Args, BlockIndex, Options, ViewCount
 from streamcl.config.options.run import RunConfig
 from streamcl.config.yaml import read_yaml
 from streamcl.errors import ConfigError
@@ -53,9 +53,10 @@ class JointOptions(Options):
     learning_rate: float = Field(3e-3, gt=0, le=10, description="Adam's step size.")
     rank: int = Field(4, ge=1, le=1024, description="Rank of the adapters.")
     blocks: list[BlockIndex] | None = Field(
-        None, description="Blocks of the refitted head; null: the last five."
+        None, description="Blocks of the refitted head; null: every second of the last, four."
     )
     trace_ridge: float = Field(1e-3, gt=0, description="Ridge of the refitted head.")
+    tta_views: ViewCount = Field(1, description="Views of an image that the refitted head reads.")
 
 
 class SuiteLearner(Options):

@@ -12,15 +12,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from log_messages import logged
 
 from streamcl.benchmark import cells as cells_module
 from streamcl.benchmark.cells import SharedResources, next_cell, read_summary, run_cell, run_cells
+from streamcl.benchmark.joint import refit
 from streamcl.benchmark.results import FIGURES, CellResult, as_csv, as_markdown, mean_and_deviation
-from streamcl.benchmark.suite import SUITES, Suite, cells, load_suite
+from streamcl.benchmark.suite import SUITES, JointOptions, Suite, cells, load_suite
 from streamcl.benchmark.table import fill_table
 from streamcl.errors import ConfigError, NotFinite, RunBusy
+from streamcl.events import Sample
+from streamcl.factory.backbone import build_compute
+from streamcl.learners.baselines.finetune import NaiveLoRAOptions, build_model
 from streamcl.learners.block_features import FrozenReader
+from streamcl.learners.factory import LearnerContext
 from streamcl.report.comparison import LearnerFigure, write_comparison
 from streamcl.runs.open import open_run
 from streams.replay.scenarios import Order
@@ -144,6 +150,19 @@ def test_a_table_is_filled_once_and_read_again(images, tmp_path, monkeypatch):
     with logged() as said:
         assert fill(chosen, out).results == first.results
     assert said[-1].endswith("as before")
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_the_refitted_head_of_joint_training_reads_the_mean_over_views(views, images, tmp_path):
+    config = cells(suite(images), tmp_path, pattern="*/joint/*")[0].config
+    compute = build_compute(config)
+    context = LearnerContext(SharedResources().backbone(config, compute), compute, config.seed)
+    model = build_model(NaiveLoRAOptions(), context)  # its adapters add nothing before they are trained
+    image = np.arange(16 * 16 * 3).astype(np.uint8).reshape(16, 16, 3)
+    samples = [Sample("a", image, "x"), Sample("b", image[::-1], "y")]
+    learner = refit(model, samples, JointOptions(blocks=[1], tta_views=views), 2)
+    frozen = FrozenReader(context.backbone, compute, [1], tta_views=views)
+    torch.testing.assert_close(learner.features(samples), frozen(samples))
 
 
 def test_a_cell_that_another_process_has_finished_meanwhile_is_not_run_again(images, tmp_path):
