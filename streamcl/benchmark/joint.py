@@ -24,6 +24,7 @@ from streamcl.learners.block_features import (
     concat_block_tokens,
     concat_width,
     evenly_spaced_blocks,
+    mean_over_views,
     tta_views,
 )
 from streamcl.learners.factory import LearnerContext
@@ -46,8 +47,7 @@ class AdaptedReader:
         with torch.no_grad(), self._model.compute.autocast():
             views = tta_views(backbone.prepare([sample.image for sample in samples]), self._views)
             outputs = adapters.run(backbone.stem(torch.cat(views)))
-            features = concat_block_tokens(backbone, outputs, self._blocks)  # [V * B, F]
-            return features.view(len(views), len(samples), -1).mean(0)
+            return mean_over_views(concat_block_tokens(backbone, outputs, self._blocks), len(views))
 
 
 def joint_summary(

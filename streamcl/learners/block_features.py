@@ -74,6 +74,16 @@ def tta_views(pixels: Tensor, count: int) -> list[Tensor]:
     ]
 
 
+def mean_over_views(features: Tensor, count: int) -> Tensor:
+    """Return [B, F], the mean over the views of each image.
+
+    Args:
+        features: [V * B, F], all images of one view after all of another.
+        count: V, the number of views.
+    """
+    return features.view(count, len(features) // count, -1).mean(0)
+
+
 def detector_features(features: Tensor) -> npt.NDArray[np.float32]:
     """Return [B, d] of features [B, F], of the earliest block, which separates domains best."""
     return features[:, :DETECTOR_WIDTH].float().cpu().numpy()
@@ -143,9 +153,5 @@ class FrozenReader:
             views = tta_views(self.backbone.prepare([sample.image for sample in samples]), self.tta_views)
             tokens = self.backbone.stem(torch.cat(views))  # [V * B, N, d]
             outputs = self.backbone.run(tokens, 0, self.blocks[-1] + 1)
-            fused = (
-                concat_block_tokens(self.backbone, outputs, self.blocks)
-                .view(len(views), len(samples), -1)
-                .mean(0)
-            )
+            fused = mean_over_views(concat_block_tokens(self.backbone, outputs, self.blocks), len(views))
             return fused, list([tokens, *outputs][cut].chunk(len(views)))

@@ -13,7 +13,13 @@ from torch import Tensor
 from streamcl.capabilities.prediction_interfaces import EarlyPredictions
 from streamcl.events import Sample
 from streamcl.learners.adapted_branch import RidgeLoRAFeatures
-from streamcl.learners.block_features import FrozenReader, concat_block_tokens, pad_to_chunks, tta_views
+from streamcl.learners.block_features import (
+    FrozenReader,
+    concat_block_tokens,
+    mean_over_views,
+    pad_to_chunks,
+    tta_views,
+)
 from streamcl.learners.exit_walk import ExitWalk, WalkRows
 
 if TYPE_CHECKING:
@@ -99,7 +105,7 @@ class EarlyExit:
                 entering = torch.cat([view[part] for view in rows.tokens])  # [V * n, N, d]
                 outputs = backbone.run(entering, start, stop)
                 read = concat_block_tokens(backbone, outputs, [stop - 1], start)
-                features.append(read.view(views, len(part), -1).mean(0))
+                features.append(mean_over_views(read, views))
             tokens.append(outputs[-1].chunk(views))
             if self._adapted is not None and start <= (cut := self._adapted.adapters.first_block) < stop:
                 branch.append([entering, *outputs][cut - start].chunk(views)[0])
